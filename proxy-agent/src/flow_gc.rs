@@ -1,7 +1,7 @@
 //! Removes expired flows: those whose last packet is longer ago than the timeout of their state.
 //!
 //! The maps evict the least recently used entries themselves, but only when they are full, and then a flood evicts
-//! entries in its favour. Nothing else depends on this: while no agent runs, flows stay.
+//! entries in its favour. Nothing else depends on this: while no agent runs, flows stay until the map is full.
 //!
 //! On the way it renews their backends' fingerprints in the reply filter.
 //!
@@ -132,26 +132,38 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         }
     }
 
-    /// One round; false if it must stop.
+    /// Whether no entries are in a map that is being replaced.
+    fn are_whole(&self) -> Result<bool> {
+        Ok(self.v4.is_whole()? && self.v6.is_whole()?)
+    }
+
+    /// One round; false if it must stop. A map that is replaced by a larger one ends it: the next round begins with that one.
     fn round(&mut self, stopped: &Receiver<()>) -> Result<bool> {
         let slices = self.v4.expected(SLICE).max(self.v6.expected(SLICE));
         let rest = (EPOCH / slices).max(REST);
         let (mut has_v4, mut has_v6) = (true, true);
-        // After one that failed halfway, the rest is not all.
+        self.v4.follow()?;
+        self.v6.follow()?;
+        if !self.are_whole()? {
+            // Entries are being copied to a larger map.
+            return Ok(true);
+        }
+        // After one that ended halfway, the rest is not all.
         let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
         // Before the maps are looked for: a flow that is opened between the two is in the new epoch, or in a map that is walked over.
         let begun = is_whole.then(|| self.reply_filter.begin());
-        if is_whole {
-            self.v4.follow();
-            self.v6.follow();
-        }
         loop {
+            if self.v4.follow()? | self.v6.follow()? {
+                return Ok(true);
+            }
             // Read each time: a round is long.
             let clock = Clock::read().context("the kernel no longer reports its clock")?;
             has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.reply_filter)?);
             has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.reply_filter)?);
             if !has_v4 && !has_v6 {
-                if let Some(begun) = begun {
+                if let Some(begun) = begun
+                    && self.are_whole()?
+                {
                     self.reply_filter.end(begun);
                 }
                 return Ok(true);

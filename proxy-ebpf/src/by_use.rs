@@ -1,6 +1,7 @@
 //! Access to maps that grow while they are used. `proxy_common::layout::by_use` has the protocol with the agent.
 
 use aya_ebpf::{
+    bindings::BPF_NOEXIST,
     btf_maps::{ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -30,7 +31,8 @@ pub(crate) fn find<K, V, const N: usize, const F: usize>(map: &ByUse<K, V, N, F>
     map.get(PREVIOUS)?.get_ptr_mut(key)
 }
 
-/// Inserts an entry, and counts it under the map's index.
+/// Inserts an entry, and counts it under the map's index. With `BPF_NOEXIST` neither map may have one with this key; the agent leaves
+/// entries that it copied in the previous map, so that none is missed on its way.
 #[inline(always)]
 pub(crate) fn insert<M: DeclaredMap, const N: usize, const F: usize>(
     map: &ByUse<M::Key, M::Value, N, F>,
@@ -39,10 +41,15 @@ pub(crate) fn insert<M: DeclaredMap, const N: usize, const F: usize>(
     flags: u64,
 ) -> Result<(), i32> {
     const NO_MAP: i32 = -2;
-    map.get(CURRENT).ok_or(NO_MAP)?.insert(key, value, flags)?;
-    if let Some(index) = const { insertions_of(&M::DEFINITION) } {
-        count(index);
+    const EEXIST: i32 = -17;
+    if flags == BPF_NOEXIST as u64
+        && let Some(previous) = map.get(PREVIOUS)
+        && previous.get_ptr(key).is_some()
+    {
+        return Err(EEXIST);
     }
+    map.get(CURRENT).ok_or(NO_MAP)?.insert(key, value, flags)?;
+    count(const { insertions_of(&M::DEFINITION).expect("a map that grows by use") });
     Ok(())
 }
 

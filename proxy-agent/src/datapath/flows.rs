@@ -2,13 +2,21 @@
 
 use std::io;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Result};
 use proxy_common::{
-    layout::flow::{Flow, FlowKey, FlowState},
+    layout::{
+        flow::{Flow, FlowKey, FlowState},
+        maps::table,
+    },
     packet::PROTOCOL_UDP,
 };
 
-use super::{hash::Hash, maps::MapFamily, pins::Pins};
+use super::{
+    by_use::ByUseMap,
+    hash::Hash,
+    maps::{MapFamily, current},
+    pins::Pins,
+};
 
 /// States of flows, for people and metrics.
 pub(crate) const STATES: [&str; 8] =
@@ -39,8 +47,10 @@ pub(crate) fn state_name(protocol: u8, state: u8) -> &'static str {
 
 /// A flow map. The data path keeps using it meanwhile.
 pub(crate) trait FlowTable<F: MapFamily>: Send {
-    /// Continues with the larger map that has replaced this one, if one has.
-    fn follow(&mut self);
+    /// Continues with the larger map that has replaced this one; false if none has.
+    fn follow(&mut self) -> Result<bool>;
+    /// Whether all entries are in this map: it replaces none, and none replaces it.
+    fn is_whole(&self) -> Result<bool>;
     /// How many entries it has room for.
     fn capacity(&self) -> u32;
     /// The entries from a position on (the beginning is `None`), about as many as `room`; then the position behind them,
@@ -55,13 +65,10 @@ pub(crate) trait FlowTable<F: MapFamily>: Send {
 /// Some entries, and where to go on.
 pub(crate) type Slice<F> = (Vec<(FlowKey<F>, Flow<F>)>, Option<u32>);
 
-/// Opens a pinned map.
-type Open<F> = fn(&Pins) -> Result<Hash<FlowKey<F>, Flow<F>>>;
-
 /// The kernel's, with room for a slice.
 pub(crate) struct FlowMap<F: MapFamily> {
-    /// Where it is pinned, and how to open it; `None` if it is not.
-    source: Option<(Pins, Open<F>)>,
+    /// The array that it is an element of; `None` if it is not.
+    slots: Option<ByUseMap>,
     map: Hash<FlowKey<F>, Flow<F>>,
     keys: Vec<FlowKey<F>>,
     values: Vec<Flow<F>>,
@@ -73,15 +80,13 @@ impl<F: MapFamily> FlowMap<F> {
     /// # Errors
     /// When there is none, or it is of another version.
     pub(crate) fn open(pins: &Pins) -> Result<[Self; 2]> {
-        let open = |open: Open<F>| {
-            Ok::<_, Error>(Self { source: Some((pins.clone(), open)), ..Self::of(open(pins)?) })
-        };
+        let of = |(slots, map)| Self { slots: Some(slots), ..Self::of(map) };
         // In the order in which a flow is moved from one to the next.
-        Ok([open(F::pending)?, open(F::flows)?])
+        Ok([of(current::<table::Pending<F>>(pins)?), of(current::<table::Flows<F>>(pins)?)])
     }
 
     fn of(map: Hash<FlowKey<F>, Flow<F>>) -> Self {
-        Self { source: None, map, keys: Vec::new(), values: Vec::new() }
+        Self { slots: None, map, keys: Vec::new(), values: Vec::new() }
     }
 
     fn batch(&mut self, from: Option<u32>) -> io::Result<(usize, Option<u32>)> {
@@ -105,13 +110,17 @@ impl<F: MapFamily> FlowMap<F> {
 }
 
 impl<F: MapFamily> FlowTable<F> for FlowMap<F> {
-    fn follow(&mut self) {
-        if let Some((pins, open)) = &self.source
-            && let Ok(map) = open(pins)
-            && map.id() != self.map.id()
-        {
-            self.map = map;
+    fn follow(&mut self) -> Result<bool> {
+        let Some(slots) = &self.slots else { return Ok(false) };
+        let has_moved = slots.current_id()? != Some(self.map.id());
+        if has_moved {
+            self.map = Hash::replacing(slots.current()?, None)?;
         }
+        Ok(has_moved)
+    }
+
+    fn is_whole(&self) -> Result<bool> {
+        Ok(self.slots.as_ref().map_or(Ok(true), |slots| slots.is_settled(self.map.id()))?)
     }
 
     fn capacity(&self) -> u32 {

@@ -64,7 +64,7 @@ impl Growth {
         pins.make_room_for_larger()?;
         // No program uses these yet.
         for (map, entries) in by_use {
-            let enlarge = || ByUseMap::open(&pins, map)?.begin_again(entries);
+            let enlarge = || ByUseMap::open(&pins, map)?.begin(entries);
             enlarge().with_context(|| format!("cannot make a larger map `{}`", map.name))?;
         }
         let larger = pins.with_larger(maps.iter().map(|(name, _)| *name));

@@ -22,17 +22,6 @@ use super::{by_use::ByUseMap, pins::Pins};
 /// The pinned ring buffer.
 pub(crate) struct GrowthSignals(RingBuf<MapData>);
 
-/// The end of a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waited {
-    /// There are signals.
-    Signals,
-    /// Time has passed.
-    Time,
-    /// The other end of the pipe was closed.
-    Stopped,
-}
-
 impl GrowthSignals {
     /// Opens it.
     ///
@@ -43,23 +32,15 @@ impl GrowthSignals {
         Ok(Self(Map::RingBuf(map).try_into()?))
     }
 
-    /// Waits for signals, at most for a time, or until the other end of a pipe is closed.
+    /// Waits for signals, at most for a time; false if the other end of a pipe was closed.
     ///
     /// # Errors
     /// The kernel's.
     #[expect(unsafe_code, reason = "aya lends the descriptor of a ring as a number")]
-    pub(crate) fn wait(&self, stop: BorrowedFd<'_>, time: Option<Duration>) -> io::Result<Waited> {
+    pub(crate) fn wait(&self, stop: BorrowedFd<'_>, time: Option<Duration>) -> io::Result<bool> {
         // SAFETY: the ring keeps its descriptor open.
         let ring = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
         wait(&mut [stop, ring].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), time)
-    }
-
-    /// Waits for a time without regard to signals.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn pause(stop: BorrowedFd<'_>, time: Duration) -> io::Result<Waited> {
-        wait(&mut [PollFd::new(stop, PollFlags::POLLIN)], Some(time))
     }
 
     /// Forgets the signals that there are.
@@ -68,20 +49,25 @@ impl GrowthSignals {
     }
 }
 
-fn wait(descriptors: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<Waited> {
+/// Waits for a time; false if the other end of a pipe was closed.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn pause(stop: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+    wait(&mut [PollFd::new(stop, PollFlags::POLLIN)], Some(time))
+}
+
+/// Waits for one of these; false if it is the first one.
+fn wait(descriptors: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<bool> {
     let time = time.map_or(PollTimeout::NONE, |time| {
         PollTimeout::try_from(time.as_millis()).unwrap_or(PollTimeout::MAX)
     });
-    loop {
-        match poll(descriptors, time) {
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(0) => return Ok(Waited::Time),
-            Ok(_) => break,
+    while let Err(error) = poll(descriptors, time) {
+        if error != Errno::EINTR {
+            return Err(error.into());
         }
     }
-    let is_stopped = descriptors.first().and_then(PollFd::any).unwrap_or(true);
-    Ok(if is_stopped { Waited::Stopped } else { Waited::Signals })
+    Ok(!descriptors.first().and_then(PollFd::any).unwrap_or(true))
 }
 
 /// How many insertions programs made into each map that grows by use.

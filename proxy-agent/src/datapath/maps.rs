@@ -220,6 +220,18 @@ pub(super) fn hash<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<
     open().map_err(|error| explain(error.into(), &path))
 }
 
+/// Of a map that grows by use the array, and the map into which programs insert, alone.
+pub(super) fn current<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<(ByUseMap, HashOf<M>)> {
+    let path = pins.map(M::DEFINITION.name);
+    let open = || {
+        let definition = maps::find(M::DEFINITION.name).ok_or(io::ErrorKind::NotFound)?;
+        let map = ByUseMap::open(pins, definition)?;
+        let current = Hash::replacing(map.current()?, None)?;
+        Ok::<_, io::Error>((map, current))
+    };
+    open().map_err(|error| explain(error.into(), &path))
+}
+
 fn open<M: DeclaredMap>(pins: &Pins) -> Result<MapData> {
     let path = pins.map(M::DEFINITION.name);
     MapData::from_pin(&path).map_err(|error| explain(error.into(), &path))

@@ -34,8 +34,7 @@ use self::{
     loader::{Loader, Programs},
 };
 use super::{
-    by_use::ByUseMap,
-    denied::{Refused, explain_load},
+    denied::explain_load,
     locked_memory,
     maps::capacity,
     object_config::{ObjectConfig, log_level},
@@ -121,15 +120,6 @@ impl Object {
         let paths = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
         let maps =
             image.make_maps(&entries, &paths, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?;
-        for map in ByUseMap::definitions() {
-            let (slots, entries) = (maps.get(map.name), entries.get(map.name));
-            if let (Some(slots), Some(entries)) = (slots, entries) {
-                let begin = || ByUseMap::new(map, slots.try_clone()?).begin(*entries);
-                begin()
-                    .map_err(Refused::request(format!("make the map `{}`", map.name)))
-                    .map_err(explain_load)?;
-            }
-        }
         let (programs, classifiers) = (BTreeMap::new(), HashMap::new());
         let loader = Arc::new(Loader { variant, types, maps });
         Ok(Self { loader, programs, classifiers, features, serves })

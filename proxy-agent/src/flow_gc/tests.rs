@@ -52,7 +52,13 @@ impl Memory {
 }
 
 impl FlowTable<V4> for Memory {
-    fn follow(&mut self) {}
+    fn follow(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn is_whole(&self) -> Result<bool> {
+        Ok(true)
+    }
 
     fn capacity(&self) -> u32 {
         100

@@ -68,9 +68,22 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         u32::try_from(self.last_seen.div_ceil(slice)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Continues with larger maps, if some were replaced; for use at the start of a round.
-    pub(super) fn follow(&mut self) {
-        self.tables.iter_mut().for_each(T::follow);
+    /// Begins again with the larger maps, if some were replaced; false if none was.
+    pub(super) fn follow(&mut self) -> Result<bool> {
+        let mut has_moved = false;
+        for table in &mut self.tables {
+            has_moved |= table.follow()?;
+        }
+        if has_moved {
+            (self.current, self.at, self.seen) = (0, None, 0);
+            self.census.clear();
+        }
+        Ok(has_moved)
+    }
+
+    /// Whether all flows are in these maps.
+    pub(super) fn is_whole(&self) -> Result<bool> {
+        self.tables.iter().try_fold(true, |whole, table| Ok(whole && table.is_whole()?))
     }
 
     /// Whether the next slice is the first one.

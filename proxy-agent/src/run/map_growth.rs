@@ -1,7 +1,7 @@
 //! Enlarges the maps of flows, sockets and clients before they are full.
 //!
 //! A separate thread waits for the programs' signals, compares what they inserted with the room, and counts the entries only if there may be
-//! too many: so an idle node costs nothing, and a busy one a count for every eighth of a map's room that was inserted.
+//! too many: so an idle node costs nothing, and a busy one a count for every quarter of a map's room that was inserted.
 
 use std::{
     io::{PipeReader, PipeWriter, pipe},
@@ -11,13 +11,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tracing::{error, info};
+use proxy_common::layout::maps::Definition;
+use tracing::{debug, error, info};
 
 use super::reports::Reports;
 use crate::{
     datapath::{
         by_use::ByUseMap,
-        growth_signals::{GrowthSignals, Insertions, Waited},
+        growth_signals::{GrowthSignals, Insertions, pause},
         pins::Pins,
         sizes::{UNUSED, most},
     },
@@ -30,8 +31,14 @@ const FACTOR: u32 = 4;
 /// Signals within this time are taken together.
 const REST: Duration = Duration::from_millis(50);
 
+/// Entries that could not be copied are tried again so soon: until then programs look them up in two maps.
+const REST_AFTER_COPY: Duration = Duration::from_millis(100);
+
 /// After a refusal a larger map is not tried again for this long.
 const REST_AFTER_REFUSAL: Duration = Duration::from_secs(60);
+
+/// The part of the agent's work that has the problems.
+const ABOUT: &str = "maps that grow by use";
 
 /// Enlarges maps in the background until dropped.
 pub(super) struct MapGrowth {
@@ -45,22 +52,14 @@ impl MapGrowth {
     /// # Errors
     /// When a map cannot be opened, or there can be no thread.
     pub(super) fn start(pins: &Pins, max_flows: u32, reports: Reports) -> Result<Self> {
-        let open = |definition| {
-            let map = ByUseMap::open(pins, definition)?;
-            Ok(Growing {
-                most: definition.by_use().map_or(0, |size| most(size, max_flows)),
-                map,
-                usage: Usage::default(),
-            })
+        let open = |map: &'static Definition| {
+            Growing::open(pins, map, max_flows).with_context(|| format!("cannot open the map `{}`", map.name))
         };
-        let maps: Vec<Growing> = ByUseMap::definitions()
-            .map(open)
-            .collect::<Result<_>>()
-            .context("cannot open a map that grows")?;
+        let maps = ByUseMap::definitions().map(open).collect::<Result<_>>()?;
         let signals = GrowthSignals::open(pins).context("cannot open the map `growth_signals`")?;
         let insertions = Insertions::open(pins).context("cannot open the map `insertions`")?;
         let (stopped, stop) = pipe()?;
-        let mut work = Work { maps, signals, insertions, refused: None, reports };
+        let mut work = Work { maps, signals, insertions, failed: 0, problems: Vec::new(), reports };
         let thread = thread::Builder::new()
             .name("map-growth".to_owned())
             .spawn(move || work.run(&stopped))
@@ -77,144 +76,189 @@ impl Drop for MapGrowth {
     }
 }
 
+/// All maps.
+struct Work {
+    maps: Vec<Growing>,
+    signals: GrowthSignals,
+    insertions: Insertions,
+    /// How often in a row entries could not be copied.
+    failed: u32,
+    /// Those that were reported.
+    problems: Vec<String>,
+    reports: Reports,
+}
+
+impl Work {
+    /// Runs until the other end of the pipe is closed, or no map can grow any more.
+    fn run(&mut self, stopped: &PipeReader) {
+        if let Err(error) = self.follow(stopped) {
+            self.report(Some(format!("maps of flows keep their sizes: {error:#}")));
+        }
+    }
+
+    fn follow(&mut self, stopped: &PipeReader) -> Result<()> {
+        loop {
+            let failure = self.settle(stopped);
+            self.failed = if failure.is_some() { self.failed + 1 } else { 0 };
+            // Once is not worth a report: another task may have held a bucket.
+            self.report(failure.filter(|_| self.failed > 1));
+            if self.failed == 0 {
+                self.maps.retain(|map| map.capacity < map.most);
+            }
+            if self.maps.is_empty() {
+                return Ok(());
+            }
+            if !self.signals.wait(stopped.as_fd(), self.rest())? || !pause(stopped.as_fd(), REST)? {
+                return Ok(());
+            }
+            self.signals.clear();
+            // All that are short, before the first is copied: a burst fills several.
+            for map in &mut self.maps {
+                map.follow(&self.insertions, &self.reports);
+            }
+        }
+    }
+
+    /// How long until there is something to do without a signal.
+    fn rest(&self) -> Option<Duration> {
+        if self.failed > 0 {
+            return Some(REST_AFTER_COPY);
+        }
+        self.maps.iter().filter_map(|map| Some(map.refusal.as_ref()?.rest())).min()
+    }
+
+    /// Copies the entries of all maps that are being replaced. Returns why some could not be copied.
+    fn settle(&self, stopped: &PipeReader) -> Option<String> {
+        let is_stopped = || !pause(stopped.as_fd(), Duration::ZERO).unwrap_or(false);
+        let mut failure = None;
+        for Growing { map, .. } in &self.maps {
+            let started = Instant::now();
+            match map.settle(&is_stopped) {
+                Ok(0) => {}
+                Ok(copied) => {
+                    info!("{copied} entries of `{}` were copied in {:.0?}", map.name(), started.elapsed());
+                }
+                Err(error) => {
+                    debug!("the map `{}` cannot be copied: {error}", map.name());
+                    failure = Some(format!("the map `{}` cannot be copied: {error}", map.name()));
+                }
+            }
+        }
+        failure
+    }
+
+    /// Reports refusals, and this.
+    fn report(&mut self, failure: Option<String>) {
+        let refusals = self.maps.iter().filter_map(|map| Some(map.refusal.as_ref()?.why.clone()));
+        let problems: Vec<String> = refusals.chain(failure).collect();
+        for new in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            error!("{new}");
+            self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", new));
+        }
+        if problems != self.problems {
+            self.reports.health.set_problems(ABOUT, problems.clone());
+            self.problems = problems;
+        }
+    }
+}
+
 /// A map, and what is known of its use.
 struct Growing {
     map: ByUseMap,
-    most: u32,
-    usage: Usage,
-}
-
-/// How much of a map is used, as far as it was counted.
-#[derive(Clone, Copy, Debug, Default)]
-struct Usage {
     capacity: u32,
-    /// Entries at the last count, and how many insertions there had been.
-    counted: Option<(u32, u64)>,
+    most: u32,
+    counted: Option<Counted>,
+    refusal: Option<Refusal>,
 }
 
-impl Usage {
-    /// Whether more than half may be used after so many insertions. Entries are counted again only after another eighth.
-    fn may_be_short(&self, inserted: u64) -> bool {
-        let Some((entries, before)) = self.counted else { return true };
-        let since = inserted.saturating_sub(before);
-        since >= u64::from(self.capacity / 8) && is_short(self.capacity, u64::from(entries) + since)
+/// The result of a count.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    entries: u32,
+    /// How many insertions there had been.
+    inserted: u64,
+}
+
+/// A larger map that the kernel refused.
+struct Refusal {
+    at: Instant,
+    why: String,
+}
+
+impl Refusal {
+    /// How long no other one is tried.
+    fn rest(&self) -> Duration {
+        REST_AFTER_REFUSAL.saturating_sub(self.at.elapsed())
     }
+}
+
+impl Growing {
+    fn open(pins: &Pins, definition: &'static Definition, max_flows: u32) -> Result<Self> {
+        let map = ByUseMap::open(pins, definition)?;
+        let most = definition.by_use().map_or(0, |size| most(size, max_flows));
+        Ok(Self { capacity: map.capacity()?, map, most, counted: None, refusal: None })
+    }
+
+    /// Puts a larger map in its place if more than half is used.
+    fn follow(&mut self, insertions: &Insertions, reports: &Reports) {
+        if self.refusal.as_ref().is_some_and(|refusal| !refusal.rest().is_zero()) {
+            return;
+        }
+        let refused = match self.enlarge(insertions) {
+            Ok(false) if self.refusal.is_none() => return,
+            Ok(is_larger) => {
+                if is_larger {
+                    reports.metrics.maps_grew(true);
+                }
+                None
+            }
+            Err(error) => {
+                reports.metrics.maps_grew(false);
+                let why = format!("the map `{}` cannot grow: {error:#}", self.map.name());
+                Some(Refusal { at: Instant::now(), why })
+            }
+        };
+        self.refusal = refused;
+    }
+
+    fn enlarge(&mut self, insertions: &Insertions) -> Result<bool> {
+        if self.capacity <= UNUSED {
+            // The family may have its first Service by now.
+            self.capacity = self.map.capacity()?;
+        }
+        let inserted = insertions.into(&self.map)?;
+        let is_used = self.capacity > UNUSED && inserted > 0 && self.capacity < self.most;
+        if !is_used || !may_be_short(self.capacity, self.counted, inserted) {
+            return Ok(false);
+        }
+        let entries = self.map.count()?;
+        self.counted = Some(Counted { entries, inserted });
+        if !is_short(self.capacity, entries.into()) {
+            return Ok(false);
+        }
+        let wanted = next_capacity(self.capacity, self.most);
+        self.capacity = self.map.enlarge(wanted, self.capacity.saturating_mul(2).min(wanted))?;
+        info!("the map `{}` grew to {} entries, with {entries} in use", self.map.name(), self.capacity);
+        Ok(true)
+    }
+}
+
+/// Whether more than half of a map may be used after so many insertions. Entries are counted again only after another quarter: counting
+/// half a million takes a tenth of a second.
+fn may_be_short(capacity: u32, counted: Option<Counted>, inserted: u64) -> bool {
+    let Some(counted) = counted else { return true };
+    let since = inserted.saturating_sub(counted.inserted);
+    since >= u64::from(capacity / 4) && is_short(capacity, u64::from(counted.entries) + since)
 }
 
 fn is_short(capacity: u32, entries: u64) -> bool {
     2 * entries > u64::from(capacity)
 }
 
-struct Work {
-    maps: Vec<Growing>,
-    signals: GrowthSignals,
-    insertions: Insertions,
-    refused: Option<Refusal>,
-    reports: Reports,
-}
-
-struct Refusal {
-    at: Instant,
-    why: String,
-}
-
-impl Work {
-    /// Runs until the other end of the pipe is closed, or no map can grow any more.
-    fn run(&mut self, stopped: &PipeReader) {
-        loop {
-            self.signals.clear();
-            let result = self.enlarge_all();
-            self.report(result);
-            if self.maps.is_empty() {
-                return;
-            }
-            match self.wait(stopped) {
-                Ok(Waited::Stopped) => return,
-                Ok(_) => {}
-                Err(error) => {
-                    error!("maps of flows keep their sizes: cannot wait for signals: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn wait(&self, stopped: &PipeReader) -> std::io::Result<Waited> {
-        if let Some(refused) = &self.refused {
-            let rest = REST_AFTER_REFUSAL.saturating_sub(refused.at.elapsed());
-            return GrowthSignals::pause(stopped.as_fd(), rest);
-        }
-        match self.signals.wait(stopped.as_fd(), None)? {
-            Waited::Stopped => Ok(Waited::Stopped),
-            _ => GrowthSignals::pause(stopped.as_fd(), REST),
-        }
-    }
-
-    /// Enlarges the maps of which more than half is used. All are tried; the first failure is returned.
-    fn enlarge_all(&mut self) -> Result<()> {
-        let mut result = Ok(());
-        let Self { maps, insertions, reports, .. } = self;
-        maps.retain_mut(|map| {
-            let enlarged = map.enlarge(insertions, reports);
-            let is_largest = map.usage.capacity >= map.most;
-            if let Err(error) = enlarged
-                && result.is_ok()
-            {
-                result = Err(error.context(format!("the map `{}` cannot grow", map.map.name())));
-                return true;
-            }
-            !is_largest
-        });
-        result
-    }
-
-    fn report(&mut self, result: Result<()>) {
-        let why = result.err().map(|error| format!("{error:#}"));
-        if let Some(why) = &why {
-            self.reports.metrics.maps_grew(false);
-            if self.refused.as_ref().is_none_or(|refused| refused.why != *why) {
-                error!("{why}; trying again after {} s", REST_AFTER_REFUSAL.as_secs());
-                self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", why));
-            }
-        }
-        self.reports.health.set_problems("maps by use", why.iter().cloned().collect());
-        self.refused = why.map(|why| Refusal { at: Instant::now(), why });
-    }
-}
-
-impl Growing {
-    fn enlarge(&mut self, insertions: &Insertions, reports: &Reports) -> Result<()> {
-        // Left by an agent that was killed, or by a failure.
-        self.map.settle()?;
-        if self.usage.capacity <= UNUSED {
-            self.usage.capacity = self.map.capacity()?;
-        }
-        let capacity = self.usage.capacity.saturating_mul(FACTOR).min(self.most);
-        // A family without Services has maps that nothing is inserted into.
-        if self.usage.capacity <= UNUSED || capacity <= self.usage.capacity {
-            return Ok(());
-        }
-        let inserted = insertions.into(&self.map)?;
-        if inserted == 0 || !self.usage.may_be_short(inserted) {
-            return Ok(());
-        }
-        let entries = self.map.count()?;
-        self.usage.counted = Some((entries, inserted));
-        if !is_short(self.usage.capacity, entries.into()) {
-            return Ok(());
-        }
-        let started = Instant::now();
-        self.map.enlarge(capacity)?;
-        self.usage.capacity = capacity;
-        let copied = self.map.settle()?;
-        reports.metrics.maps_grew(true);
-        info!(
-            "the map `{}` grew to {capacity} entries: {entries} were in use, {copied} were copied, in {:.0?}",
-            self.map.name(),
-            started.elapsed()
-        );
-        Ok(())
-    }
+/// The size of the next map. A last step of less than twice would copy everything for little.
+fn next_capacity(capacity: u32, most: u32) -> u32 {
+    let next = capacity.saturating_mul(FACTOR);
+    if next > most / 2 { most } else { next }
 }
 
 #[cfg(test)]
@@ -227,19 +271,27 @@ mod tests {
             (None, 1, true),
             (Some((0, 0)), 512, false),
             (Some((0, 0)), 513, true),
-            (Some((500, 1000)), 1100, false),
-            (Some((500, 1000)), 1128, true),
-            (Some((1000, 0)), 127, false),
-            // The counts began anew with new maps.
-            (Some((500, 1000)), 0, false),
+            (Some((500, 1000)), 1255, false),
+            (Some((500, 1000)), 1256, true),
+            (Some((1000, 0)), 255, false),
         ] {
-            let usage = Usage { capacity: 1024, counted };
-            assert_eq!(usage.may_be_short(inserted), expected, "{counted:?} {inserted}");
+            let counted = counted.map(|(entries, inserted)| Counted { entries, inserted });
+            assert_eq!(may_be_short(1024, counted, inserted), expected, "{counted:?} {inserted}");
         }
+        assert!(!is_short(1024, 512) && is_short(1024, 513) && is_short(1, 1));
     }
 
     #[test]
-    fn half_is_enough() {
-        assert!(!is_short(1024, 512) && is_short(1024, 513) && is_short(1, 1));
+    fn a_map_grows_in_few_steps() {
+        for (capacity, most, expected) in [
+            (32_768, 1 << 20, 131_072),
+            (131_072, 1 << 20, 524_288),
+            (524_288, 1 << 20, 1 << 20),
+            (131_072, 545_454, 545_454),
+            (32_768, 65_536, 65_536),
+            (1 << 30, u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(next_capacity(capacity, most), expected, "{capacity} of {most}");
+        }
     }
 }

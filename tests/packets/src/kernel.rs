@@ -1,7 +1,6 @@
 //! The kernel programs, loaded, with maps that are filled from tables in memory.
 
 use std::{
-    collections::HashMap,
     env, fs, io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -13,27 +12,26 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     EbpfLoader, VerifierLogLevel,
-    maps::{Map, MapData, PerCpuArray},
+    maps::{MapData, PerCpuArray},
     programs::{ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use proxy_common::{
     V4, V6,
     decide::memory::MemoryTables,
     layout::{
-        by_use::CURRENT,
         config::Constants,
         counter::Counter,
-        maps::{self, Most},
+        maps::{Definition, Most},
         probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
     },
 };
 
 use super::{
-    pool::{self, Loaded, Object, slots},
+    by_use::ByUse,
+    pool::{self, Loaded, Object},
     sys::{self, Around, Kind, Run},
 };
 use proxy_harness::{kernel_capabilities::MissingCapability, workspace};
-use proxy_sys::bpf::map::set_inner;
 
 /// XDP programs of the object.
 const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
@@ -59,18 +57,23 @@ pub struct Options {
     pub idle: u32,
 }
 
+impl Options {
+    /// Those of most tests.
+    pub const DEFAULT: Self = Self {
+        max_services: 4096,
+        max_flows: 1 << 16,
+        csum_ipv6: false,
+        reject_with_reset: false,
+        max_pending: 1 << 16,
+        fib_src: false,
+        snat_ports: 10_000,
+        idle: 2_500,
+    };
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            max_services: 4096,
-            max_flows: 1 << 16,
-            csum_ipv6: false,
-            reject_with_reset: false,
-            max_pending: 1 << 16,
-            fib_src: false,
-            snat_ports: 10_000,
-            idle: 2_500,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -102,7 +105,9 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn enlarge_maps(&mut self) -> Result<()> {
-        self.object().enlarge_maps()
+        let mut object = self.object();
+        let Object { ebpf, by_use } = &mut *object;
+        by_use.enlarge(ebpf)
     }
 
     /// The value of a counter, on all CPUs together.
@@ -277,20 +282,12 @@ fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Resul
     let path = object_path()?;
     let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
     let ebpf = loader.load(&bytes).context("cannot load the kernel programs")?;
-    let mut by_use = HashMap::new();
-    for map in maps::all() {
-        let Some(size) = map.by_use() else { continue };
-        let entries = match size.most {
-            Most::Flows => options.max_flows,
-            Most::PendingFlows => options.max_pending,
-            Most::Entries(entries) => entries,
-        };
-        let (key, value) = (map.key_size as usize, map.value_size as usize);
-        let current = sys::create_map(sys::MapKind::LruHash, key, value, entries)
-            .with_context(|| map.name.to_owned())?;
-        set_inner(slots(&ebpf, map.name)?, CURRENT, current.as_fd())?;
-        by_use.insert(map.name, Map::LruHashMap(MapData::from_fd(current)?));
-    }
+    let entries = |map: &Definition| match map.by_use().map(|size| size.most) {
+        Some(Most::Flows) => options.max_flows,
+        Some(Most::PendingFlows) => options.max_pending,
+        Some(Most::Entries(_)) | None => 1024,
+    };
+    let by_use = ByUse::new(&ebpf, &bytes, entries)?;
     Ok(Object { ebpf, by_use })
 }
 

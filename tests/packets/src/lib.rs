@@ -1,5 +1,6 @@
 //! The kernel programs on single packets: a node made of a namespace and filled maps, frames, and `BPF_PROG_TEST_RUN`.
 
+mod by_use;
 mod contents;
 mod family;
 mod frame;

@@ -8,22 +8,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     maps::{Map, MapData, MapInfo, MapType},
 };
 
-use proxy_common::layout::by_use::{CURRENT, PREVIOUS};
-use proxy_sys::bpf::map::{delete_element, set_inner};
-
-use super::sys;
+use super::{by_use::ByUse, sys};
 
 /// A loaded object.
 pub(super) struct Object {
     pub(super) ebpf: Ebpf,
-    /// What programs use of the maps that grow by use.
-    pub(super) by_use: HashMap<&'static str, Map>,
+    pub(super) by_use: ByUse,
 }
 
 impl Object {
@@ -37,38 +33,12 @@ impl Object {
         self.by_use.get_mut(name).or_else(|| self.ebpf.map_mut(name))
     }
 
-    /// Has programs insert into new maps; the others are being replaced from now on.
-    pub(super) fn enlarge_maps(&mut self) -> Result<()> {
-        for (name, map) in &mut self.by_use {
-            let Map::LruHashMap(current) = &*map else { bail!("`{name}` is no LRU map") };
-            let info = current.info()?;
-            let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-            let larger = sys::create_map(sys::MapKind::LruHash, key, value, info.max_entries())?;
-            let slots = slots(&self.ebpf, name)?;
-            set_inner(slots, PREVIOUS, current.fd().as_fd())?;
-            set_inner(slots, CURRENT, larger.as_fd())?;
-            *map = Map::LruHashMap(MapData::from_fd(larger)?);
-        }
-        Ok(())
-    }
-
     fn empty_all(&self) -> Result<()> {
-        for name in self.by_use.keys() {
-            delete_element(slots(&self.ebpf, name)?, PREVIOUS)?;
-        }
-        let by_use = self.by_use.iter().map(|(name, map)| (*name, map));
-        for (name, map) in self.ebpf.maps().chain(by_use) {
+        self.by_use.forget_previous(&self.ebpf)?;
+        for (name, map) in self.ebpf.maps().chain(self.by_use.all()) {
             empty(map).with_context(|| format!("map `{name}` of the test before"))?;
         }
         Ok(())
-    }
-}
-
-/// The array with a map that grows by use.
-pub(super) fn slots<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
-    match ebpf.map(name) {
-        Some(Map::ArrayOfMaps(slots)) => Ok(slots.fd().as_fd()),
-        _ => bail!("`{name}` is no array of maps"),
     }
 }
 

@@ -1,17 +1,22 @@
 //! Flows while their maps are replaced by larger ones, in the kernel's programs. Needs root.
 
 use anyhow::{Context as _, Result};
+use proxy_common::layout::counter::Counter;
 use proxy_packets::{
     Frame, Node, Options, PacketFamily, Transport, for_both_families,
     helpers::{ACK, FIN, SYN, SYN_ACK},
 };
 
-use super::flows::{AT_REMOTE, REMOTE, answer, ask};
+use super::flows::{AT_REMOTE, Outcome, REMOTE, answer, ask};
 
 for_both_families! {
     packet_a_connection_lives_on_while_maps_grow
     packet_datagrams_find_their_flow_while_maps_grow
+    packet_a_source_port_has_one_flow_while_maps_grow
 }
+
+/// Small maps: machines that are emulated have little memory.
+const OPTIONS: Options = Options { max_flows: 1024, max_pending: 1024, ..Options::DEFAULT };
 
 /// Packets of a connection: whether the client sends each, and its flags.
 const LIFE: [(bool, Transport); 6] =
@@ -20,7 +25,7 @@ const LIFE: [(bool, Transport); 6] =
 /// Maps begin to grow before one of its packets, or behind the last. Closed, it gives its only port away, wherever its entries are.
 fn packet_a_connection_lives_on_while_maps_grow<F: PacketFamily>() -> Result<()> {
     for grown in 0..=LIFE.len() {
-        let Node { mut kernel, .. } = Node::new(Options { snat_ports: 1, ..Options::default() })?;
+        let Node { mut kernel, .. } = Node::new(Options { snat_ports: 1, ..OPTIONS })?;
         let mut sent: Option<Frame> = None;
         for (number, (by_client, transport)) in LIFE.into_iter().enumerate() {
             if number == grown {
@@ -53,7 +58,7 @@ fn packet_a_connection_lives_on_while_maps_grow<F: PacketFamily>() -> Result<()>
 
 /// What is inserted from then on goes into the larger map.
 fn packet_datagrams_find_their_flow_while_maps_grow<F: PacketFamily>() -> Result<()> {
-    let Node { mut kernel, .. } = Node::new(Options::default())?;
+    let Node { mut kernel, .. } = Node::new(OPTIONS)?;
     let flow = |kernel: &_, client| -> Result<_> {
         let sent = ask::<F>(kernel, client, REMOTE, Transport::Udp)?.sent()?;
         answer::<F>(kernel, &sent, client, AT_REMOTE, Transport::Udp)?;
@@ -67,5 +72,27 @@ fn packet_datagrams_find_their_flow_while_maps_grow<F: PacketFamily>() -> Result
     assert_eq!(kernel.count_flows::<F>()?, (0, 0));
     flow(&kernel, 50_001)?;
     assert_eq!(kernel.count_flows::<F>()?, (2, 0));
+    Ok(())
+}
+
+/// A port whose flow is in the map that is being replaced is taken.
+fn packet_a_source_port_has_one_flow_while_maps_grow<F: PacketFamily>() -> Result<()> {
+    for (handshake, transport) in
+        [(&[SYN][..], SYN), (&[SYN, SYN_ACK, ACK], SYN), (&[Transport::Udp], Transport::Udp)]
+    {
+        let Node { mut kernel, .. } = Node::new(Options { snat_ports: 1, idle: 60_000, ..OPTIONS })?;
+        let mut sent: Option<Frame> = None;
+        for transport in handshake {
+            match &sent {
+                Some(sent) if *transport == SYN_ACK => {
+                    answer::<F>(&kernel, sent, 50_000, AT_REMOTE, SYN_ACK)?;
+                }
+                _ => sent = Some(ask::<F>(&kernel, 50_000, REMOTE, *transport)?.sent()?),
+            }
+        }
+        kernel.enlarge_maps()?;
+        assert_eq!(ask::<F>(&kernel, 50_001, REMOTE, transport)?, Outcome::Dropped, "{handshake:?}");
+        assert_eq!(kernel.counter(Counter::SnatExhausted)?, 1);
+    }
     Ok(())
 }

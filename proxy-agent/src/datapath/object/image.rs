@@ -12,7 +12,7 @@ use aya_obj::{
     EbpfSectionKind, Map, ProgramSection,
     generated::{bpf_attach_type, bpf_insn},
 };
-use proxy_common::layout::maps::Kind;
+use proxy_common::layout::maps::{self, Kind};
 use proxy_sys::bpf::{
     btf::{self, MapTypes},
     map::{NewMap, freeze, set_value},
@@ -21,7 +21,7 @@ use proxy_sys::bpf::{
 use tracing::warn;
 
 use super::parallel::in_parallel;
-use crate::datapath::denied::Refused;
+use crate::datapath::{by_use::ByUseMap, denied::Refused};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
 static OBJECT_WITH_LINES: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT_LINES"));
@@ -120,17 +120,21 @@ impl Image {
         pins: &HashMap<&str, PathBuf>,
         types: Option<BorrowedFd<'_>>,
     ) -> Result<HashMap<String, OwnedFd>, Refused> {
-        let entries = |name: &str, map: &Map| match entries.get(name) {
-            Some(entries) if map.map_type() != Kind::ArrayOfMaps as u32 => *entries,
-            _ => map.max_entries(),
-        };
+        let entries = |name: &str, map: &Map| entries.get(name).copied().unwrap_or(map.max_entries());
         let make = |(name, map): (&String, &Map)| {
             let entries = entries(name, map);
             let pinned = pins.get(name.as_str());
             if let Some(fd) = pinned.and_then(|path| open_pinned(path).ok()) {
                 return Ok((name.clone(), fd));
             }
-            let fd = create(map, name, entries, types)?;
+            let fd = match maps::find(name).filter(|map| map.by_use().is_some()) {
+                Some(definition) => {
+                    let by_use = ByUseMap::new(definition, create(map, name, map.max_entries(), types)?);
+                    by_use.begin(entries).map_err(Refused::request(format!("make the map `{name}`")))?;
+                    by_use.into_slots()
+                }
+                None => create(map, name, entries, types)?,
+            };
             let Some(path) = pinned else { return Ok((name.clone(), fd)) };
             match pin(fd.as_fd(), path) {
                 Ok(()) => Ok(fd),
@@ -224,7 +228,8 @@ fn template_entries(inner: &Map) -> u32 {
 
 /// Makes a map with the object's values. Those of constants are frozen.
 fn create(map: &Map, name: &str, entries: u32, types: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Refused> {
-    let inner = map.inner().map(|inner| create(&inner, name, template_entries(&inner), types)).transpose()?;
+    // Without types, as the maps that take its place: Linux 5.15 to 6.1 compare what they know of timers in values.
+    let inner = map.inner().map(|inner| create(&inner, name, template_entries(&inner), None)).transpose()?;
     let kind = map.map_type();
     let has_types = ![Kind::ArrayOfMaps as u32, RINGBUF].contains(&kind);
     let types = match map {

@@ -89,16 +89,16 @@ impl ByteMap {
         batch.keys.chunks_exact(self.key_size()).take(count)
     }
 
-    /// Looks an entry up.
+    /// Looks an entry up; false if there is none.
     ///
     /// # Errors
     /// The kernel's, and for a key of another size.
-    pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: &[u8], value: &mut Vec<u8>) -> io::Result<bool> {
         self.check(key.len(), self.key_size())?;
-        let mut value = vec![0; self.value_size()];
+        value.resize(self.value_size(), 0);
         let mut attr = self.attr(key).u64(16, value.as_mut_ptr() as u64);
         // SAFETY: key and value have the map's sizes.
-        Ok(present(unsafe { attr.call(Command::MapLookupElem) })?.map(|_| value))
+        Ok(present(unsafe { attr.call(Command::MapLookupElem) })?.is_some())
     }
 
     /// Inserts an entry; false if the map has one with this key.
