@@ -14,6 +14,8 @@ use aya::{
     maps::{Map, MapData, MapInfo, MapType},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::{by_use::ByUse, sys};
 
 /// A loaded object.
@@ -57,6 +59,9 @@ pub(super) fn lease(how: &str, load: impl FnOnce() -> Result<Object>) -> Result<
         free.lock().unwrap_or_else(PoisonError::into_inner).empty_all()?;
         return Ok(free);
     }
+    // Each object has about eighty descriptors, and 1,024 are the usual limit.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let loaded = Arc::new(Mutex::new(load()?));
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     pool.get_or_insert_default().entry(how.to_owned()).or_default().push(loaded.clone());
