@@ -18,6 +18,7 @@ mod turn;
 use std::{future::pending, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use proxy_sys::process::share_heap;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, yield_now},
@@ -56,6 +57,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
 /// file changed: the kubelet or service manager must start the agent again.
 pub async fn run(loaded: Loaded) -> Result<()> {
+    share_heap();
     let settings = &loaded.settings;
     info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
     loaded.notices.iter().for_each(config::Notice::log);
