@@ -134,7 +134,6 @@ impl Agent {
                         (&mut source).await.context("the source of services ended unexpectedly")??;
                         return Ok(End::Stopped);
                     }
-                    unused.note_changes(count);
                     if self.services.take(batch.drain(..)) {
                         self.interfaces.schedule.soon();
                     }
@@ -149,7 +148,7 @@ impl Agent {
                     self.services.want_to_apply();
                 }
                 () = self.services.sync_limiter.due() => {
-                    self.apply().await?;
+                    unused.note_applied(self.apply().await?);
                     self.services.sync_limiter.done();
                 }
                 pods = self.interfaces.pods.found() => self.follow_pods(pods),
