@@ -246,8 +246,12 @@ impl Store {
         let triggered = slice.triggered.take();
 
         let service = slice.service.clone();
-        if self.owners.get(&slice.name).is_some_and(|owner| *owner != service) {
-            self.remove_slice(&slice.name.clone());
+        if let Some((known, owner)) = self.owners.get_key_value(&slice.name) {
+            // The name that the keys have: a slice that changes needs no second one.
+            slice.name = known.clone();
+            if *owner != service {
+                self.remove_slice(&slice.name);
+            }
         }
         self.owners.insert(slice.name.clone(), service.clone());
 

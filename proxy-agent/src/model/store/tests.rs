@@ -71,6 +71,18 @@ fn each_event_names_the_services_it_touches() {
 }
 
 #[test]
+fn a_slice_that_changes_has_one_allocation_for_its_name() {
+    let mut store = Store::new();
+    for last in [1, 2] {
+        store.apply(Change::EndpointSlice(slice("s1", "web", last)));
+    }
+    let (key, service) = store.owners.iter().next().unwrap();
+    let object = store.slices(service).next().unwrap();
+    assert_eq!(object.endpoints, slice("s1", "web", 2).endpoints);
+    assert!(Arc::ptr_eq(&key.name, &object.name.name));
+}
+
+#[test]
 fn a_complete_list_removes_what_it_does_not_name() {
     let mut store = Store::new();
     for kind in [Kind::Service, Kind::EndpointSlice] {
