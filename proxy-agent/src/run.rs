@@ -45,8 +45,9 @@ use crate::{
     source::SourceState,
 };
 
-/// Changes that wait to be taken in; a source that is faster waits.
-const QUEUE: usize = 4096;
+/// Changes that wait to be taken in; a source that is faster waits, as while maps grow. Each takes more than a kilobyte between objects
+/// that stay in memory, and glibc cannot return the room of thousands.
+const QUEUE: usize = 256;
 
 /// Failed work is retried this often, if no event retries it sooner.
 const RETRY: Duration = Duration::from_secs(5);
