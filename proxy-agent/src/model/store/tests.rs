@@ -71,15 +71,17 @@ fn each_event_names_the_services_it_touches() {
 }
 
 #[test]
-fn a_slice_that_changes_has_one_allocation_for_its_name() {
+fn a_slice_that_changes_keeps_its_name_and_ports() {
     let mut store = Store::new();
-    for last in [1, 2] {
-        store.apply(Change::EndpointSlice(slice("s1", "web", last)));
-    }
+    let first = slice("s1", "web", 1);
+    let ports = first.ports.as_ptr();
+    store.apply(Change::EndpointSlice(first));
+    store.apply(Change::EndpointSlice(slice("s1", "web", 2)));
     let (key, service) = store.owners.iter().next().unwrap();
     let object = store.slices(service).next().unwrap();
     assert_eq!(object.endpoints, slice("s1", "web", 2).endpoints);
     assert!(Arc::ptr_eq(&key.name, &object.name.name));
+    assert_eq!(object.ports.as_ptr(), ports);
 }
 
 #[test]
