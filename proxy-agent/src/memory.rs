@@ -16,25 +16,26 @@ use tracing::debug;
 
 /// The work of a start, or of a rollout, has ended so long after the last of its changes.
 const QUIET: Duration = Duration::from_secs(1);
-/// So many changes of objects free memory that is worth the effort.
-const MANY: usize = 500;
+/// So many Services free memory that is worth the effort when they change. One that loses an endpoint counts twice: it is applied again
+/// when the endpoint is settled.
+const MANY: usize = 1000;
 
 /// When memory is given back that the agent's work needed for a while.
 pub(crate) struct Unused {
     due: Option<Instant>,
-    changes: usize,
+    applied: usize,
 }
 
 impl Unused {
     /// At the end of the start.
     pub(crate) fn of_start() -> Self {
-        Self { due: Some(Instant::now() + QUIET), changes: 0 }
+        Self { due: Some(Instant::now() + QUIET), applied: 0 }
     }
 
-    /// Notes changes of objects. Many of them put the time off: the memory is needed.
-    pub(crate) fn note_changes(&mut self, count: usize) {
-        self.changes += count;
-        if self.changes >= MANY {
+    /// Notes how many Services were applied. Many of them put the time off: the memory is needed.
+    pub(crate) fn note_applied(&mut self, services: usize) {
+        self.applied += services;
+        if self.applied >= MANY {
             *self = Self::of_start();
         }
     }
@@ -45,7 +46,7 @@ impl Unused {
             Some(due) => sleep_until(due).await,
             None => pending().await,
         }
-        *self = Self { due: None, changes: 0 };
+        *self = Self { due: None, applied: 0 };
         spawn_blocking(give_back);
     }
 }
@@ -88,18 +89,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn memory_is_given_back_after_many_changes_once_it_is_quiet() {
+    async fn memory_is_given_back_after_many_services_once_it_is_quiet() {
         let mut unused = Unused::of_start();
         let begin = Instant::now();
         unused.give_back().await;
         assert!(begin.elapsed() >= QUIET);
-        unused.note_changes(MANY - 1);
-        assert_eq!(unused.due, None, "few changes");
-        unused.note_changes(1);
-        for (changes, wait) in [(MANY, QUIET), (1, QUIET / 2)] {
+        unused.note_applied(MANY - 1);
+        assert_eq!(unused.due, None, "few Services");
+        unused.note_applied(1);
+        for (services, wait) in [(MANY, QUIET), (1, QUIET / 2)] {
             tokio::time::advance(QUIET / 2).await;
-            unused.note_changes(changes);
-            assert_eq!(unused.due, Some(Instant::now() + wait), "{changes} more changes");
+            unused.note_applied(services);
+            assert_eq!(unused.due, Some(Instant::now() + wait), "{services} more Services");
         }
         unused.give_back().await;
         assert_eq!(unused.due, None);

@@ -19,6 +19,7 @@ mod turn;
 use std::{future::pending, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use proxy_sys::process::share_heap;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, yield_now},
@@ -45,8 +46,9 @@ use crate::{
     source::SourceState,
 };
 
-/// Changes that wait to be taken in; a source that is faster waits.
-const QUEUE: usize = 4096;
+/// Changes that wait to be taken in; a source that is faster waits, as while maps grow. Each takes more than a kilobyte between objects
+/// that stay in memory, and glibc cannot return the room of thousands.
+const QUEUE: usize = 256;
 
 /// Failed work is retried this often, if no event retries it sooner.
 const RETRY: Duration = Duration::from_secs(5);
@@ -57,6 +59,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
 /// file changed: the kubelet or service manager must start the agent again.
 pub async fn run(loaded: Loaded) -> Result<()> {
+    share_heap();
     let settings = &loaded.settings;
     info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
     loaded.notices.iter().for_each(config::Notice::log);
@@ -133,7 +136,6 @@ impl Agent {
                         (&mut source).await.context("the source of services ended unexpectedly")??;
                         return Ok(End::Stopped);
                     }
-                    unused.note_changes(count);
                     if self.services.take(batch.drain(..)) {
                         self.interfaces.schedule.soon();
                     }
@@ -148,7 +150,7 @@ impl Agent {
                     self.services.want_to_apply();
                 }
                 () = self.services.sync_limiter.due() => {
-                    self.apply().await?;
+                    unused.note_applied(self.apply().await?);
                     self.services.sync_limiter.done();
                 }
                 pods = self.interfaces.pods.found() => self.follow_pods(pods),

@@ -31,6 +31,13 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.find(key).ok().map(|at| &self.0[at].1)
     }
 
+    pub(crate) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.find(key).ok().map(|at| &mut self.0[at].1)
+    }
+
     pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -108,6 +115,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!((ours.get(&key), ours.contains_key(&key)), (model.get(&key), model.contains_key(&key)));
+                prop_assert_eq!(ours.get_mut(&key), model.get_mut(&key));
                 prop_assert!(ours.iter().eq(model.iter()));
                 prop_assert_eq!(ours.is_empty(), model.is_empty());
             }

@@ -283,6 +283,9 @@ impl Sync {
 
     fn plan(&self, name: &ObjectName) -> ServicePlan {
         let mut plan = planner::plan_stored(&self.store, name, &self.node_name);
+        if let Some(before) = self.planned.get(name) {
+            plan.keep_lists(before);
+        }
         for (port, ip) in local::leave_to_node(&mut plan, &self.local_addresses) {
             info!("service {port}: {ip} is an address of this node: left to the program that serves it here");
         }

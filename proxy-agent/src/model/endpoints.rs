@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     objects::{Endpoint, EndpointSlice, ServicePort},
-    plan::{IpFamily, Places},
+    plan::{Endpoints, IpFamily, Places},
     planner::NodeContext,
     topology::Topology,
 };
@@ -79,9 +79,12 @@ impl<'a> Candidates<'a> {
 
     /// Where those run that serve.
     pub(super) fn places(&self) -> Places {
+        // Mostly both are empty. The default takes no memory, other than the list made of an empty vector.
+        let list =
+            |found: Vec<SocketAddr>| if found.is_empty() { Endpoints::default() } else { found.into() };
         Places {
-            local: self.pick(|endpoint| self.is_local(endpoint) && endpoint.serving).into(),
-            unknown: self.pick(|endpoint| endpoint.node.is_none() && endpoint.serving).into(),
+            local: list(self.pick(|endpoint| self.is_local(endpoint) && endpoint.serving)),
+            unknown: list(self.pick(|endpoint| endpoint.node.is_none() && endpoint.serving)),
         }
     }
 

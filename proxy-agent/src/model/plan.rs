@@ -154,6 +154,21 @@ pub struct ServicePlan {
     pub health_check: Option<HealthCheck>,
 }
 
+impl ServicePlan {
+    /// Takes the lists of endpoints that did not change from the plan before. With a new allocation for each, the heap would become
+    /// fragmented when many Services change.
+    pub fn keep_lists(&mut self, before: &Self) {
+        for (port, before) in self.ports.iter_mut().zip(&before.ports) {
+            let known = [&before.cluster, &before.serving, &before.internal, &before.external];
+            for list in [&mut port.internal, &mut port.external, &mut port.cluster, &mut port.serving] {
+                if let Some(known) = known.into_iter().find(|known| *known == list) {
+                    *list = Arc::clone(known);
+                }
+            }
+        }
+    }
+}
+
 /// The answer on a Service's `healthCheckNodePort`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {

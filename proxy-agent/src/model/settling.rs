@@ -45,12 +45,18 @@ impl Settling {
         // With other ports, all of its endpoints left the ones that they had.
         let stays = after.filter(|after| after.ports == before.ports);
         let stays: HashSet<IpAddr> = stays.into_iter().flat_map(addresses).collect();
-        let endpoints: Vec<Endpoint> = before
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.ready && !endpoint.terminating && !stays.contains(&endpoint.address))
-            .map(|endpoint| Endpoint { ready: false, serving: true, terminating: true, ..endpoint.clone() })
-            .collect();
+        let has_left = |endpoint: &&Endpoint| {
+            endpoint.ready && !endpoint.terminating && !stays.contains(&endpoint.address)
+        };
+        let left = before.endpoints.iter().filter(has_left);
+        // All Services may have some at once, and mostly one each: the lists are no larger than what they hold.
+        let mut endpoints = Vec::with_capacity(left.clone().count());
+        endpoints.extend(left.map(|endpoint| Endpoint {
+            ready: false,
+            serving: true,
+            terminating: true,
+            ..endpoint.clone()
+        }));
         if endpoints.is_empty() {
             return;
         }
@@ -63,7 +69,9 @@ impl Settling {
             endpoints,
             triggered: None,
         };
-        self.departed.entry(service.clone()).or_default().push(Departed { slice, until: None });
+        let departed = self.departed.entry(service.clone()).or_default();
+        departed.reserve_exact(1);
+        departed.push(Departed { slice, until: None });
         self.fresh.insert(service);
     }
 
@@ -99,6 +107,10 @@ impl Settling {
                 self.departed.remove(&service);
             }
             settled.insert(service);
+        }
+        if self.deadlines.is_empty() {
+            // It had room for all that left in a rollout.
+            self.deadlines = VecDeque::new();
         }
         settled
     }

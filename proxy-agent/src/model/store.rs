@@ -246,25 +246,36 @@ impl Store {
         let triggered = slice.triggered.take();
 
         let service = slice.service.clone();
-        if self.owners.get(&slice.name).is_some_and(|owner| *owner != service) {
-            self.remove_slice(&slice.name.clone());
+        if let Some((known, owner)) = self.owners.get_key_value(&slice.name) {
+            // The name that the keys have: a slice that changes needs no second one.
+            slice.name = known.clone();
+            if *owner != service {
+                self.remove_slice(&slice.name);
+            }
         }
         self.owners.insert(slice.name.clone(), service.clone());
 
         let entry = self.services.entry(service.clone()).or_default();
-        let before = entry.slices.get(&slice.name.name).map(|seen| &seen.object);
-        let same = before.is_some_and(|before| *before == slice);
-        if let Some(before) = before.filter(|_| !same && entry.service.is_some()) {
-            self.settling.replaced(before, Some(&slice));
-        }
-        let family = family_of(&slice);
-        entry.slices.insert(Arc::clone(&slice.name.name), Seen { object: slice, list });
-        if !same {
-            if let Some(at) = triggered {
-                self.triggers.entry((service.clone(), family)).or_default().push(at);
+        if let Some(seen) = entry.slices.get_mut(&slice.name.name) {
+            let before = &mut seen.object;
+            if *before == slice {
+                seen.list = list;
+                return;
             }
-            self.changed.insert(service);
+            if entry.service.is_some() {
+                self.settling.replaced(before, Some(&slice));
+            }
+            // Ports that did not change keep their allocation. New ones, each between endpoints that left, would hold those apart in the
+            // heap when they are freed.
+            if before.ports == slice.ports {
+                std::mem::swap(&mut before.ports, &mut slice.ports);
+            }
         }
+        if let Some(at) = triggered {
+            self.triggers.entry((service.clone(), family_of(&slice))).or_default().push(at);
+        }
+        entry.slices.insert(Arc::clone(&slice.name.name), Seen { object: slice, list });
+        self.changed.insert(service);
     }
 
     fn remove_slice(&mut self, name: &ObjectName) {

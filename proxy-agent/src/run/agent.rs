@@ -166,14 +166,14 @@ impl Agent {
         self.services.needs(self.sockets.knows_sources())
     }
 
-    /// Brings the maps of Services up to date, and with them sockets.
+    /// Brings the maps of Services up to date, and with them sockets. Returns how many Services it looked at.
     ///
     /// # Errors
     /// When the agent must be started again.
-    pub(super) async fn apply(&mut self) -> Result<()> {
+    pub(super) async fn apply(&mut self) -> Result<usize> {
         let attaches = self.datapath.has_pending_hooks();
         let written = self.services.write(&mut self.datapath, &self.interfaces.topology).await?;
-        let has_lost_hooks = written.has_lost_hooks;
+        let (has_lost_hooks, services) = (written.has_lost_hooks, written.services());
         // Moving to larger maps attached them.
         if attaches && !self.datapath.has_pending_hooks() {
             self.interfaces.attach_more(&mut self.datapath);
@@ -187,7 +187,7 @@ impl Agent {
         if has_lost_hooks || self.interfaces.serves_otherwise(&self.needs()) {
             self.interfaces.schedule.soon();
         }
-        Ok(())
+        Ok(services)
     }
 
     /// Reads interfaces and addresses, and attaches programs and writes maps for them. After a failure, plans the next attempt.

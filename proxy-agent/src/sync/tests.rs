@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::*;
 use crate::datapath::services::error::Cause;
@@ -81,6 +81,18 @@ fn a_cluster_ip_of_this_node_is_left_to_its_server() {
     sync.set_local_addresses(&BTreeSet::new());
     assert!(std::mem::take(&mut sync.failed).len() == 1);
     assert_eq!(frontends(&sync), all);
+}
+
+#[test]
+fn lists_of_endpoints_that_did_not_change_are_kept() {
+    let (mut sync, name) = knowing(Protocol::Tcp);
+    sync.note_plan(name.clone(), sync.plan(&name));
+    let before = sync.planned[&name].ports[0].clone();
+    // The endpoint is on this node now.
+    sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, "node", None)));
+    let now = &sync.plan(&name).ports[0];
+    assert_ne!((&now.internal, &now.places), (&before.internal, &before.places));
+    assert!(Arc::ptr_eq(&now.cluster, &before.cluster) && Arc::ptr_eq(&now.serving, &before.serving));
 }
 
 #[test]

@@ -18,6 +18,16 @@ pub fn wait_for_readers() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Makes all threads allocate from one heap (`M_ARENA_MAX`). glibc gives each thread another one, and what one thread freed is of no use to
+/// others. Threads that exist already keep theirs.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer, and may come from any thread at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives what was freed back to the kernel, where glibc keeps it.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]

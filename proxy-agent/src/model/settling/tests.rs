@@ -218,6 +218,26 @@ fn without_a_settle_time_it_is_gone_at_once() {
     assert_eq!((fixture.shown().as_str(), fixture.store.settles_at()), (" |  | ", None));
 }
 
+/// In a rollout, all Services have some at once.
+#[test]
+fn endpoints_that_left_take_no_spare_room() {
+    let slice = |endpoints: &[u8]| match ready("a", endpoints) {
+        Change::EndpointSlice(slice) => slice,
+        other => panic!("{other:?}"),
+    };
+    let mut settling = Settling::new(TIME);
+    settling.replaced(&slice(&[1, 2, 3]), Some(&slice(&[2, 3])));
+    settling.replaced(&slice(&[2, 3]), Some(&slice(&[3])));
+    let departed = &settling.departed[&slice(&[]).service];
+    assert_eq!((departed.len(), departed.capacity()), (2, 2));
+    assert!(departed.iter().all(|departed| departed.slice.endpoints.capacity() == 1));
+
+    let now = Instant::now();
+    settling.settle(now);
+    assert_eq!(settling.settle(now + TIME).len(), 1);
+    assert_eq!((settling.departed.len(), settling.deadlines.capacity()), (0, 0));
+}
+
 #[test]
 fn the_time_begins_with_the_first_pass() {
     let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);

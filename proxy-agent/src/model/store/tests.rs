@@ -71,6 +71,20 @@ fn each_event_names_the_services_it_touches() {
 }
 
 #[test]
+fn a_slice_that_changes_keeps_its_name_and_ports() {
+    let mut store = Store::new();
+    let first = slice("s1", "web", 1);
+    let ports = first.ports.as_ptr();
+    store.apply(Change::EndpointSlice(first));
+    store.apply(Change::EndpointSlice(slice("s1", "web", 2)));
+    let (key, service) = store.owners.iter().next().unwrap();
+    let object = store.slices(service).next().unwrap();
+    assert_eq!(object.endpoints, slice("s1", "web", 2).endpoints);
+    assert!(Arc::ptr_eq(&key.name, &object.name.name));
+    assert_eq!(object.ports.as_ptr(), ports);
+}
+
+#[test]
 fn a_complete_list_removes_what_it_does_not_name() {
     let mut store = Store::new();
     for kind in [Kind::Service, Kind::EndpointSlice] {

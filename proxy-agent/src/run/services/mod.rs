@@ -55,6 +55,13 @@ pub(super) struct Written {
     pub(super) has_lost_hooks: bool,
 }
 
+impl Written {
+    /// How many Services were looked at.
+    pub(super) fn services(&self) -> usize {
+        self.round.services
+    }
+}
+
 impl ServiceReconciler {
     /// With the services known already, and nothing written.
     pub(super) fn new(

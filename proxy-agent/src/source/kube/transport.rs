@@ -43,6 +43,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A connection that is idle for so long is probed, three times, ten seconds apart: watches may be quiet.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// The most that is read at once. Each connection keeps a buffer as large as that; hyper's default is 400 KiB.
+const READ_BUFFER: usize = 64 << 10;
 /// A refusal is not longer than this.
 const MAX_REFUSAL: usize = 64 << 10;
 
@@ -225,7 +227,8 @@ fn http(credentials: &Credentials) -> anyhow::Result<Http> {
     let mut connector =
         TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp).context(what)?);
     connector.set_connect_timeout(Some(CONNECT));
-    let client = legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let client =
+        legacy::Client::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(connector);
     let service = ServiceBuilder::new()
         .option_layer(config.auth_layer().context(what)?)
         .layer(config.extra_headers_layer().context(what)?)
