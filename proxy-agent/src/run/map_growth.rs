@@ -147,10 +147,10 @@ impl Work {
         failure
     }
 
-    /// Reports refusals, and this.
+    /// Reports what the kernel refused, and this.
     fn report(&mut self, failure: Option<String>) {
-        let refusals = self.maps.iter().filter_map(|map| Some(map.refusal.as_ref()?.why.clone()));
-        let problems: Vec<String> = refusals.chain(failure).collect();
+        let refused = self.maps.iter().filter_map(|map| Some(map.refusal.as_ref()?.why.clone()));
+        let problems: Vec<String> = refused.chain(failure).collect();
         for new in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             error!("{new}");
             self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", new));
