@@ -12,7 +12,10 @@ use aya_obj::{
     EbpfSectionKind, Map, ProgramSection,
     generated::{bpf_attach_type, bpf_insn},
 };
-use proxy_common::layout::maps::{self, Kind};
+use proxy_common::layout::{
+    by_use,
+    maps::{self, Kind},
+};
 use proxy_sys::bpf::{
     btf::{self, MapTypes},
     map::{NewMap, freeze, set_value},
@@ -147,7 +150,8 @@ impl Image {
         };
         let mut maps: Vec<_> = self.0.maps.iter().collect();
         maps.sort_by_key(|(name, map)| entries(name, map));
-        in_parallel(maps, make).into_iter().collect()
+        // The kernel waits for a grace period whenever it sets an element of an array of maps; those of several threads are one.
+        in_parallel(maps, by_use::MAPS as usize, make).into_iter().collect()
     }
 
     /// Has the programs use these maps.

@@ -48,7 +48,7 @@ pub(super) fn load_all(mut programs: Vec<Linked>, types: Option<BorrowedFd<'_>>)
     // The long ones begin first, so that those that are loaded last are short.
     programs.sort_by_key(|program| program.instructions.len());
     let load = |program: Linked| load(&program, types).ok().map(|fd| (program.name, fd));
-    in_parallel(programs, load).into_iter().flatten().collect()
+    in_parallel(programs, 0, load).into_iter().flatten().collect()
 }
 
 /// How many instructions the verifier goes through for a program that it takes, on kernels before 5.16, which report it in the log alone.

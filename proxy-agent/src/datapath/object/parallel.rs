@@ -2,9 +2,14 @@
 
 use std::{num::NonZero, sync::Mutex, thread};
 
-/// Does work on each item, from the last one on, by as many threads as there are CPUs. Results are in no order.
-pub(super) fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
+/// Does work on each item, from the last one on, by as many threads as there are CPUs and some more, for work that waits. Results are in
+/// no order.
+pub(super) fn in_parallel<T: Send, R: Send>(
+    items: Vec<T>,
+    more: usize,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let threads = (thread::available_parallelism().map_or(1, NonZero::get) + more).min(items.len());
     let (waiting, done) = (Mutex::new(items), Mutex::new(Vec::new()));
     let next = || waiting.lock().ok()?.pop();
     let work_on_all = || {
@@ -31,8 +36,8 @@ mod tests {
 
     #[test]
     fn each_item_is_worked_on_once() {
-        for count in [0, 1, 100] {
-            let mut results = in_parallel((0..count).collect(), |item| item * 2);
+        for (count, more) in [(0, 0), (1, 0), (100, 0), (100, 8)] {
+            let mut results = in_parallel((0..count).collect(), more, |item| item * 2);
             results.sort_unstable();
             assert!(results.into_iter().eq((0..count).map(|item| item * 2)));
         }
