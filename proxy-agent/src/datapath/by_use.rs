@@ -229,25 +229,11 @@ impl Copier<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
+impl ByUseMap {
+    /// A map of flows that no program uses, with so many entries; `None` without the permission to make one.
+    pub(crate) fn unused(entries: u32) -> Option<Self> {
+        use proxy_common::layout::{by_use::SLOTS, maps::Kind};
 
-    use proxy_common::{
-        V4,
-        layout::{
-            by_use::SLOTS,
-            flow::{Flow, FlowKey},
-            maps::Kind,
-        },
-    };
-
-    use super::*;
-    use crate::datapath::hash::Hash;
-
-    type Entries = Hash<FlowKey<V4>, Flow<V4>>;
-
-    /// A map that no program uses, with so many entries; `None` without the permission to make one.
-    fn map(entries: u32) -> Option<ByUseMap> {
         let definition = maps::find("flows_v4").unwrap();
         let Definition { key_size, value_size, .. } = *definition;
         let inner =
@@ -264,9 +250,40 @@ mod tests {
             inner: Some(inner.as_fd()),
             ..NewMap::default()
         };
-        let map = ByUseMap::new(definition, slots.create().unwrap());
+        let map = Self::new(definition, slots.create().unwrap());
         map.begin(entries).unwrap();
         Some(map)
+    }
+
+    /// Fills the current map with so many entries, and has the kernel refuse another one.
+    pub(crate) fn fill_and_freeze(&self, entries: u32) {
+        let current = ByteMap::new(self.current().unwrap()).unwrap();
+        let (mut key, value) =
+            (vec![0; self.definition.key_size as usize], vec![0; self.definition.value_size as usize]);
+        for entry in 0..entries {
+            key[..4].copy_from_slice(&entry.to_ne_bytes());
+            assert!(current.insert_new(&key, &value).unwrap());
+        }
+        proxy_sys::bpf::map::freeze(self.slots.as_fd()).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proxy_common::{
+        V4,
+        layout::flow::{Flow, FlowKey},
+    };
+
+    use super::*;
+    use crate::datapath::hash::Hash;
+
+    type Entries = Hash<FlowKey<V4>, Flow<V4>>;
+
+    fn map(entries: u32) -> Option<ByUseMap> {
+        ByUseMap::unused(entries)
     }
 
     fn entries(map: &ByUseMap) -> Entries {

@@ -87,7 +87,7 @@ impl Insertions {
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn into(&self, map: &ByUseMap) -> Result<u64> {
+    pub(crate) fn of(&self, map: &ByUseMap) -> Result<u64> {
         let Some(index) = insertions_of(map.definition()) else { return Ok(0) };
         Ok(self.0.get(&index, 0)?.iter().sum())
     }

@@ -14,7 +14,7 @@ use aya::Pod;
 use proxy_sys::bpf::map::{self, MapKind};
 use proxy_sys::bpf::{
     self, Attr, Command,
-    map::{MapInfo, map_info},
+    map::{MapInfo, lookup_batch, map_info},
     present,
 };
 
@@ -103,23 +103,11 @@ impl<K: Pod, V: Pod> Hash<K, V> {
         keys: &mut [K],
         values: &mut [V],
     ) -> io::Result<(usize, Option<u32>)> {
-        const COUNT: usize = 32;
-        let (start, mut next) = (from.unwrap_or(0), 0u32);
-        let mut attr = Attr::new()
-            .u64(0, from.map_or(0, |_| &raw const start as u64))
-            .u64(8, &raw mut next as u64)
-            .u64(16, keys.as_mut_ptr() as u64)
-            .u64(24, values.as_mut_ptr() as u64)
-            .u32(COUNT, keys.len().min(values.len()) as u32)
-            .fd(36, self.map.as_fd());
+        let count = keys.len().min(values.len());
         // SAFETY: keys and values have the map's sizes, and the buffers hold as many as are requested.
-        let is_end = match unsafe { attr.call(Command::MapLookupBatch) } {
-            Ok(_) => false,
-            // With this error the kernel reports the end of the map, and the count holds.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
+        unsafe {
+            lookup_batch(self.map.as_fd(), from, keys.as_mut_ptr().cast(), values.as_mut_ptr().cast(), count)
+        }
     }
 
     /// All entries, a few thousand with each system call. Each bucket is read once, so this ends however much the map

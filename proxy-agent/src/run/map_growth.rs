@@ -114,7 +114,7 @@ impl Work {
             self.signals.clear();
             // All that are short, before the first is copied: a burst fills several.
             for map in &mut self.maps {
-                map.follow(&self.insertions, &self.reports);
+                map.follow(|map| self.insertions.of(map), &self.reports);
             }
         }
     }
@@ -200,33 +200,30 @@ impl Growing {
     }
 
     /// Puts a larger map in its place if more than half is used.
-    fn follow(&mut self, insertions: &Insertions, reports: &Reports) {
+    fn follow(&mut self, insertions: impl FnOnce(&ByUseMap) -> Result<u64>, reports: &Reports) {
         if self.refusal.as_ref().is_some_and(|refusal| !refusal.rest().is_zero()) {
             return;
         }
-        let refused = match self.enlarge(insertions) {
-            Ok(false) if self.refusal.is_none() => return,
-            Ok(is_larger) => {
-                if is_larger {
-                    reports.metrics.maps_grew(true);
-                }
-                None
+        let result = self.enlarge(insertions);
+        if !matches!(result, Ok(false)) {
+            reports.metrics.maps_grew(result.is_ok());
+        }
+        self.refusal = result.err().map(|error| {
+            // The next attempt counts again: the map may still be short without another insertion.
+            self.counted = None;
+            Refusal {
+                at: Instant::now(),
+                why: format!("the map `{}` cannot grow: {error:#}", self.map.name()),
             }
-            Err(error) => {
-                reports.metrics.maps_grew(false);
-                let why = format!("the map `{}` cannot grow: {error:#}", self.map.name());
-                Some(Refusal { at: Instant::now(), why })
-            }
-        };
-        self.refusal = refused;
+        });
     }
 
-    fn enlarge(&mut self, insertions: &Insertions) -> Result<bool> {
+    fn enlarge(&mut self, insertions: impl FnOnce(&ByUseMap) -> Result<u64>) -> Result<bool> {
         if self.capacity <= UNUSED {
             // The family may have its first Service by now.
             self.capacity = self.map.capacity()?;
         }
-        let inserted = insertions.into(&self.map)?;
+        let inserted = insertions(&self.map)?;
         let is_used = self.capacity > UNUSED && inserted > 0 && self.capacity < self.most;
         if !is_used || !may_be_short(self.capacity, self.counted, inserted) {
             return Ok(false);
@@ -279,6 +276,26 @@ mod tests {
             assert_eq!(may_be_short(1024, counted, inserted), expected, "{counted:?} {inserted}");
         }
         assert!(!is_short(1024, 512) && is_short(1024, 513) && is_short(1, 1));
+    }
+
+    #[test]
+    fn a_refusal_lasts_until_a_larger_map_is_made() {
+        const ENTRIES: u32 = 1024;
+        let Some(map) = ByUseMap::unused(ENTRIES) else { return };
+        map.fill_and_freeze(ENTRIES / 2 + 1);
+        let mut map = Growing { map, capacity: ENTRIES, most: 1 << 20, counted: None, refusal: None };
+        for attempt in 1..=2 {
+            map.follow(|_| Ok(600), &Reports::nowhere());
+            let refusal = map.refusal.as_mut().unwrap();
+            assert!(
+                refusal.why.starts_with("the map `flows_v4` cannot grow: "),
+                "{attempt}: {}",
+                refusal.why
+            );
+            assert!(!refusal.rest().is_zero());
+            // A minute later.
+            refusal.at = Instant::now().checked_sub(REST_AFTER_REFUSAL).unwrap();
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Attr, Command,
-    map::{MapInfo, map_info},
+    map::{MapInfo, lookup_batch, map_info},
     present,
 };
 
@@ -62,26 +62,12 @@ impl ByteMap {
     }
 
     fn try_read(&self, from: Option<u32>, batch: &mut Batch) -> io::Result<(usize, Option<u32>)> {
-        const COUNT: usize = 32;
         batch.room = batch.room.max(1024);
         batch.keys.resize(batch.room * self.key_size(), 0);
         batch.values.resize(batch.room * self.value_size(), 0);
-        let (start, mut next) = (from.unwrap_or(0), 0u32);
-        let mut attr = Attr::new()
-            .u64(0, from.map_or(0, |_| &raw const start as u64))
-            .u64(8, &raw mut next as u64)
-            .u64(16, batch.keys.as_mut_ptr() as u64)
-            .u64(24, batch.values.as_mut_ptr() as u64)
-            .u32(COUNT, batch.room as u32)
-            .fd(36, self.map.as_fd());
+        let (keys, values) = (batch.keys.as_mut_ptr(), batch.values.as_mut_ptr());
         // SAFETY: the buffers have room for so many keys and values of this map.
-        let is_end = match unsafe { attr.call(Command::MapLookupBatch) } {
-            Ok(_) => false,
-            // With this error the kernel reports the end of the map, and the count holds.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
+        unsafe { lookup_batch(self.map.as_fd(), from, keys, values, batch.room) }
     }
 
     /// The keys of a batch with so many entries.

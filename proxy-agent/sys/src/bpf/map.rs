@@ -126,6 +126,40 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     })
 }
 
+/// Looks up as many entries as `count`, from a position on; the beginning is `None`. Returns how many there are and the position behind them:
+/// `None` at the end. Works for arrays, too.
+///
+/// # Errors
+/// The kernel's: `ENOSPC` when there is not room for all entries of one bucket.
+///
+/// # Safety
+/// `keys` and `values` have room for so many keys and values of the map.
+pub unsafe fn lookup_batch(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: *mut u8,
+    values: *mut u8,
+    count: usize,
+) -> io::Result<(usize, Option<u32>)> {
+    const COUNT: usize = 32;
+    let (start, mut next) = (from.unwrap_or(0), 0u32);
+    let mut attr = Attr::new()
+        .u64(0, from.map_or(0, |_| &raw const start as u64))
+        .u64(8, &raw mut next as u64)
+        .u64(16, keys as u64)
+        .u64(24, values as u64)
+        .u32(COUNT, count as u32)
+        .fd(36, map);
+    // SAFETY: the caller's promise.
+    let is_end = match unsafe { attr.call(Command::MapLookupBatch) } {
+        Ok(_) => false,
+        // With this error the kernel reports the end of the map, and the count holds.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
+}
+
 /// The map that is an element of an array of maps; `None` if there is none.
 ///
 /// # Errors
